@@ -29,6 +29,7 @@ _LONGEST_NAME = 80
 _VALUE = re.compile(r"[\^{}\"]|[0-9]{5}|\.(?:dcm|dicom|png|jpe?g|tiff?|webp)$", re.IGNORECASE)
 _NO_HEADER = "its first row holds values, not names of columns"
 _KINDS = {".csv": "csv", ".tsv": "csv", ".json": "list", ".jsonl": "lines", ".ndjson": "lines"}
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _GZIP = b"\x1f\x8b"
 _MAGIC = {
     b"\xff\xfe": "UTF-16",
@@ -176,7 +177,8 @@ def read_records(path: Path, *, of: str) -> Iterator[dict[str, Any]]:
         of: name of the table, for error messages; they hold no value of the table.
 
     Raises:
-        LlavaRadError: as :func:`read_csv`, or if the file is JSON of another form, or has a key twice.
+        LlavaRadError: as :func:`read_csv`, or if the file is JSON of another form, has a key twice, or a text that is
+            no Unicode.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     kind = _KINDS.get(suffixes[-1]) if suffixes else None
@@ -335,8 +337,14 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _parsed(text: str, of: str) -> Any:
     try:
         # NaN, which Python's json module writes for pandas' missing values, is null
-        return json.loads(
+        found = json.loads(
             text, object_pairs_hook=_no_key_twice, parse_constant=lambda word: None if word == "NaN" else float(word)
         )
     except (ValueError, RecursionError):
         raise LlavaRadError(f"{of} is not JSON, or an object has a key twice") from None
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise LlavaRadError(f"{of} holds half of a character (a lone surrogate such as \\ud800)") from None
+    return found

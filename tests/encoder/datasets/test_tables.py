@@ -79,6 +79,8 @@ def test_line_ends(tmp_path: Path) -> None:
         ("t.csv", "id\n" + "x" * (17 << 20), "a cell is longer than 16 MiB"),
         ("t.csv", "id\n" + "x," * (40 << 20), "a line of more than 64 MiB"),
         ("t.jsonl", '{"id": 1, "id": 2}\n', "key twice"),
+        ("t.jsonl", '{"id": 1, "text": "a\\ud800b"}\n', "line 1 holds half of a character"),
+        ("t.json", '[{"id": 1, "\\uDC00": "b"}]', "holds half of a character"),
         ("t.json", "[1]", "JSON of a form that is not known"),
         ("t.jsonl", '{"id": 1}\n[]\n', "line 2 is not a JSON object"),
     ],
@@ -90,6 +92,11 @@ def test_what_could_be_misread_is_refused(tmp_path: Path, name: str, data: str |
 def test_trailing_separators_of_spreadsheets_are_no_columns(tmp_path: Path) -> None:
     (row,) = read_csv(write(tmp_path / "t.csv", "id,text,,\n1,a,,\n"), of="t")
     assert (row["id"], row["text"]) == ("1", "a")
+
+
+def test_pairs_of_surrogates_are_characters(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"id": "\\ud83e\\udec1"}\n')
+    assert list(read_records(tmp_path / "t.jsonl", of="t")) == [{"id": "\N{LUNGS}"}]
 
 
 def test_nan_of_pythons_json_is_null(tmp_path: Path) -> None:
