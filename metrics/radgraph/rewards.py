@@ -108,34 +108,43 @@ def _pairs(
     return zip(range(1, len(references) + 1), candidates, references, strict=True)
 
 
-def _sets(graph: Annotation, number: int) -> tuple[set[Any], set[Any]]:
-    """Return the entities of an annotation, and its relations between them."""
+def _nodes(graph: Annotation, number: int) -> Mapping[str, Mapping[str, Any]]:
+    """Return the entities of an annotation.
+
+    Raises:
+        InputError: if one has no tokens or label, or a relation has no type or target.
+    """
     try:
-        nodes = {key: (entity["tokens"], entity["label"]) for key, entity in graph["entities"].items()}
-        relations = {
-            (nodes[key], nodes[target], kind)
-            for key, entity in graph["entities"].items()
-            for kind, target in entity["relations"]
-        }
-        return set(nodes.values()), relations
+        nodes: Mapping[str, Mapping[str, Any]] = graph["entities"]
+        for node in nodes.values():
+            relations = [(kind, target) for kind, target in node["relations"] if nodes[target]]
+            words = [node["tokens"], node["label"], *(kind for kind, _ in relations)]
+            if not all(isinstance(word, str) for word in words):
+                raise TypeError
     except (KeyError, TypeError, AttributeError, ValueError):
         raise InputError(f"annotation number {number} is not a RadGraph annotation") from None
+    return nodes
+
+
+def _sets(graph: Annotation, number: int) -> tuple[set[Any], set[Any]]:
+    """Return the entities of an annotation, and its relations between them."""
+    nodes = _nodes(graph, number)
+    named = {key: (node["tokens"], node["label"]) for key, node in nodes.items()}
+    relations = {(named[key], named[target], kind) for key, node in nodes.items() for kind, target in node["relations"]}
+    return set(named.values()), relations
 
 
 def _entities(graph: Annotation, number: int, lower_case: bool) -> Entities:
-    try:
-        entities = graph["entities"]
-        names = {key: entity["tokens"].lower() for key, entity in entities.items()}
-        return [
-            (
-                names[key] if lower_case else entity["tokens"],
-                entity["label"],
-                [(kind, names[target]) for kind, target in entity["relations"]],
-            )
-            for key, entity in entities.items()
-        ]
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise InputError(f"annotation number {number} is not a RadGraph annotation") from None
+    nodes = _nodes(graph, number)
+    names = {key: node["tokens"].lower() for key, node in nodes.items()}
+    return [
+        (
+            names[key] if lower_case else node["tokens"],
+            node["label"],
+            [(kind, names[target]) for kind, target in node["relations"]],
+        )
+        for key, node in nodes.items()
+    ]
 
 
 def _simple(entities: Entities) -> set[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from metrics.base import InputError
-from metrics.radgraph.rewards import radgraph_f1
+from metrics.radgraph.rewards import radgraph_combined, radgraph_f1
 
 
 def graph(rng: random.Random) -> dict[str, Any]:
@@ -58,10 +58,17 @@ def test_random_graphs_equal_the_package() -> None:
         None,
         {"entities": {"1": {"tokens": "a"}}},
         {"entities": {"1": {"tokens": "a", "label": "b", "relations": [["modify", "9"]]}}},
+        {"entities": {"1": {"tokens": "a", "label": ["OBS-DP"], "relations": []}}},
+        {"entities": {"1": {"tokens": ["a"], "label": "b", "relations": []}}},
+        {"entities": {"1": {"tokens": "a", "label": "b", "relations": [[["a"], "1"]]}}},
+        {"entities": {"1": {"tokens": "a", "label": "b", "relations": [["modify", ["1"]]]}}},
+        {"entities": {"1": {"tokens": "a", "label": "b", "relations": None}}},
+        {"entities": [{"tokens": "a", "label": "b", "relations": []}]},
     ],
 )
 def test_what_is_no_annotation_is_refused(broken: Any) -> None:
-    with pytest.raises(InputError, match="annotation number 1"):
-        radgraph_f1([broken], [{"entities": {}}])
+    for metric in (radgraph_f1, radgraph_combined):
+        with pytest.raises(InputError, match="annotation number 1"):
+            metric([broken], [{"entities": {}}])
     with pytest.raises(InputError, match="1 candidate and 2 reference"):
         radgraph_f1([{}], [{}, {}])
