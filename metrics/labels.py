@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
 from metrics.annotations import AnnotatedMetric
 from metrics.base import InputError, option
@@ -99,8 +99,9 @@ def label_f1(
         references: ``[N, 14]``.
         uncertain: value that uncertain labels count as. ``positive`` is another metric, with a "+" after its names
             (as in f1chexbert and RadEval).
-        absent: F1 of a class that neither side has: 0 as in the paper; NaN leaves it out of the mean. Also the
-            precision of a class that no candidate has and the recall of one that no reference has.
+        absent: F1 of a class that neither side has, and of a report without a label on either: 0 as in the paper; NaN
+            leaves it out of the mean. Also the precision of a class that no candidate has and the recall of one that
+            no reference has.
         prefix: beginning of all names: the source of the labels.
         labeler: source of the labels, for the signature.
 
@@ -110,10 +111,12 @@ def label_f1(
         labels.
 
     Raises:
-        InputError: if the arguments are not two arrays of that shape and of these codes.
+        InputError: if the arguments are not two arrays of that shape and of these codes, or ``uncertain`` is neither.
     """
     import numpy as np
 
+    if uncertain not in get_args(Uncertain):
+        raise InputError(f"uncertain labels count as {' or '.join(get_args(Uncertain))}")
     plus = "+" if uncertain == "positive" else ""
     positive = [POSITIVE, UNCERTAIN] if plus else [POSITIVE]
     found, there = (
@@ -123,7 +126,9 @@ def label_f1(
         raise InputError(f"labels of {len(found)} candidates and {len(there)} references: there must be one of each")
     hits, extra, missed = found & there, found & ~there, ~found & there
     of_reports = _f1(hits.sum(1), extra.sum(1), missed.sum(1), absent)
-    statistics = np.concatenate([hits, extra, missed, of_reports[:, None]], axis=1).astype(np.float64)
+    defined = ~np.isnan(of_reports)
+    sampled = np.stack([np.where(defined, of_reports, 0.0), defined], axis=1)
+    statistics = np.concatenate([hits, extra, missed, sampled], axis=1).astype(np.float64)
     five = [CLASSES.index(name) for name in TOP_5]
     size = len(CLASSES)
 
@@ -132,6 +137,7 @@ def label_f1(
         classes = _f1(tp, fp, fn, absent)
         support = tp + fn
         with np.errstate(invalid="ignore", divide="ignore"):
+            samples = sums[..., -2] / sums[..., -1]
             weighted = np.where(support > 0, classes * support, 0.0).sum(axis=-1) / support.sum(axis=-1)
         scores = {
             "macro_f1_14": _mean(classes),
@@ -139,7 +145,7 @@ def label_f1(
             "macro_f1_5": _mean(classes[..., five]),
             "micro_f1_5": _f1(tp[..., five].sum(-1), fp[..., five].sum(-1), fn[..., five].sum(-1), absent),
             "weighted_f1_14": np.where(support.sum(axis=-1) > 0, weighted, absent),
-            "samples_f1_14": sums[..., -1] / counts,
+            "samples_f1_14": samples,
         }
         of_classes = {"f1": classes, "precision": _share(tp, tp + fp, absent), "recall": _share(tp, support, absent)}
         for key, values in of_classes.items():

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -21,6 +20,10 @@ SCHEMA = "llava-rad.metrics/1"
 NOTICE = "Scores of AI-generated drafts. Research use only. Not for clinical use."
 BY_PATIENT = "interval by patient"
 Cells = list[list[str]]
+_LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "%&#_${}"}
+    | {"<": "$<$", ">": "$>$", "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+)
 
 
 def to_json(result: Evaluation) -> str:
@@ -88,7 +91,7 @@ def to_latex(result: Evaluation) -> str:
     """Return the tables in LaTeX with booktabs."""
     parts = [f"% {NOTICE}\n% {_caption(result)}"]
     for heading, cells in _tables(result):
-        parts.append((f"% {heading}\n" if heading else "") + latex(cells))
+        parts.append((f"% {' '.join(heading.splitlines())}\n" if heading else "") + latex(cells))
     parts += ["\n".join(f"% {line}" for line in remark.splitlines()) for remark in _remarks(result)]
     return "\n\n".join(parts) + "\n"
 
@@ -269,6 +272,7 @@ def _remarks(result: Evaluation) -> list[str]:
 
 def aligned(cells: Cells) -> str:
     """Return a table in columns of spaces; the first row is the head, text columns are aligned to the left."""
+    cells = _lines(cells)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     texts = {0} | ({1} if cells[0][1:2] == ["group"] else set())
     return "\n".join(
@@ -282,18 +286,22 @@ def aligned(cells: Cells) -> str:
 
 def markdown(cells: Cells) -> str:
     """Return a table in Markdown; the first row is the head."""
-    head, *rows = cells
+    head, *rows = _lines(cells)
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def latex(cells: Cells) -> str:
     """Return a LaTeX table with booktabs; the first row is the head."""
-    head, *rows = cells
+    head, *rows = _lines(cells)
     lines = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", _latex_row(head), r"\midrule"]
     return "\n".join([*lines, *map(_latex_row, rows), r"\bottomrule", r"\end{tabular}"])
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    escaped = (re.sub(r"([%&#_$])", r"\\\1", cell).replace("<", "$<$").replace(">", "$>$") for cell in cells)
-    return " & ".join(escaped) + r" \\"
+    return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+
+
+def _lines(cells: Cells) -> Cells:
+    """Return a table whose cells have no line break: names of groups may have some."""
+    return [[" ".join(cell.splitlines()) for cell in line] for line in cells]

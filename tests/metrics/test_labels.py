@@ -49,6 +49,10 @@ def test_random_labels_equal_scikit_learn(seed: int) -> None:
     for average in ("macro", "micro", "weighted", "samples"):
         expected = f1_score(y_true, y_pred, average=average, zero_division=0)
         assert point[f"{average}_f1_14"] == pytest.approx(expected, abs=1e-12)
+    undefined = label_f1(np.array([[0] * 14, *found]), np.array([[0] * 14, *there]), absent=float("nan"))
+    expected = f1_score([[0] * 14, *y_true], [[0] * 14, *y_pred], average="samples", zero_division=np.nan)
+    assert undefined["samples_f1_14"] == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(undefined.per_sample["samples_f1_14"][0])
     for average in ("macro", "micro"):
         expected = f1_score(y_true[:, five], y_pred[:, five], average=average, zero_division=0)
         assert point[f"{average}_f1_5"] == pytest.approx(expected, abs=1e-12)
@@ -85,3 +89,8 @@ def test_precision_and_recall_equal_scikit_learn(uncertain: Uncertain, absent: f
 def test_bad_labels_are_refused(labels: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         label_f1(labels, [[0] * 14])
+
+
+def test_another_word_for_uncertain_is_refused() -> None:
+    with pytest.raises(InputError, match="uncertain labels count as negative or positive"):
+        label_f1([[0] * 14], [[0] * 14], uncertain="pos")  # type: ignore[arg-type]
