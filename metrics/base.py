@@ -279,7 +279,7 @@ class Metric(ABC):
             row's name.
         leading: scores that come first in tables, in this order.
         labeler: source of the labels, for a metric with scores ``NAME_f1/CLASS`` of single classes.
-        context: what the metric can use beside the texts: "age", "indication", "prior".
+        context: what the metric can use in addition to the texts: "age", "indication", "prior".
         cache: results of earlier runs, or None; set by whoever runs the metric.
         report: told how many texts are done, or None; set likewise.
     """

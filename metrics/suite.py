@@ -35,7 +35,7 @@ class Pairs:
         references: N reference texts.
         strata: group of each report, by column name.
         patients: patient of each report, "" if that one is unknown; empty if none is known.
-        context: columns of what is known of the patients beside the texts: "age" in years, "indication"; "" is unknown.
+        context: columns of what is known of the patients: "age" in years, "indication"; "" is unknown.
     """
 
     ids: list[str]

@@ -5,38 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.datastructures import FormData
 
 from app.security import error
 from app.service.batcher import Job, QueueFull
+from app.service.events import EVENTS, EventStream
 from app.service.receiving import BadRequest, bytes_of, hint_of, receive, refusal_of, text_of
 from encoder.errors import ReadError
 from llava_rad.generation.study import StudyInputs
 from llava_rad.model.templates import TEXTS
 from llava_rad.outputs.document import Document, with_uids
 from llava_rad.outputs.formats import FORMATS
-from llava_rad.outputs.report import Report, clean
+from llava_rad.outputs.report import Report
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
     from app.service.batcher import Batcher
     from app.service.measures import Measures
     from app.service.polling import Batches
     from app.service.receiving import Room
     from encoder.reader.identity import Identity
 
-EVENTS: Final = "text/event-stream"
 BOTH_OBJECTS: Final = "multipart/related"
 KINDS: Final = ("application/json", "text/plain", EVENTS, "application/dicom", BOTH_OBJECTS, "application/fhir+json")
 """Media types of a report, the preferred one first."""
@@ -202,9 +199,8 @@ def router(parts: Parts) -> APIRouter:
         The body is the file, or a form of a study's files and texts. `identifiers` copies those of the DICOM files
         into SR and FHIR documents, and the UIDs of study and image into JSON.
         """
-        room = contextlib.ExitStack()
-        room.enter_context(parts.room.take(request, request.state.caller, parts.batcher.wait_s()))
-        with room:
+        with contextlib.ExitStack() as room:
+            room.enter_context(parts.room.take(request, request.state.caller, parts.batcher.wait_s()))
             kind = kind_of(request.headers.get("accept", ""))
             if frame is not None and frame < 1:
                 raise BadRequest(400, "parameter", "frames are counted from 1")
@@ -218,13 +214,14 @@ def router(parts: Parts) -> APIRouter:
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(answers.put_nowait, part)
 
-            caller: str = request.state.caller
-            job = Job(caller, image, inputs, put, force=force, frame=frame, streamed=kind == EVENTS)
+            job = Job(
+                caller := request.state.caller, image, inputs, put, force=force, frame=frame, streamed=kind == EVENTS
+            )
             await _read(parts.batcher, job, request.is_disconnected)
             room.callback(_leave, parts.batcher, job)
             parts.batcher.submit(job)
             if kind == EVENTS:
-                return _Events(_events(parts, answers), room.pop_all())
+                return EventStream(answers, parts.measures, room.pop_all())
             answer = await _first(answers, request.is_disconnected)
             if isinstance(answer, Exception):
                 raise answer
@@ -242,9 +239,8 @@ def router(parts: Parts) -> APIRouter:
     )  # fmt: skip
     async def accept(request: Request, force: bool = False) -> dict[str, Any]:
         """Write the reports of several images; the results are polled. They are kept in memory for an hour."""
-        room = contextlib.ExitStack()
-        room.enter_context(parts.room.take(request, request.state.caller, parts.batcher.wait_s()))
-        with room:
+        with contextlib.ExitStack() as room:
+            room.enter_context(parts.room.take(request, request.state.caller, parts.batcher.wait_s()))
             form = await receive(request, parts.room.largest)
             if not isinstance(form, FormData):
                 raise BadRequest(400, "bad_form", "a batch is a form with the files in parts named images")
@@ -338,43 +334,6 @@ async def _first(
         except TimeoutError:
             if await closed():
                 raise BadRequest(499, "closed", "the connection was closed") from None
-
-
-class _Events(StreamingResponse):
-    """A stream of events; however it ends, the request's room is free afterwards."""
-
-    def __init__(self, events: AsyncIterator[str], room: contextlib.ExitStack) -> None:
-        super().__init__(events, media_type=EVENTS)
-        self._room = room
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._room:
-            await super().__call__(scope, receive, send)
-
-
-async def _events(parts: Parts, answers: asyncio.Queue[str | Report | Exception]) -> AsyncIterator[str]:
-    """Server-sent events: ``text`` with pieces, then ``report`` or ``error``."""
-    raw, shown = "", ""
-    while True:
-        part = await answers.get()
-        if isinstance(part, str):
-            raw += part
-            text = clean(raw).strip()
-            if text.startswith(shown) and text != shown:
-                yield _event("text", {"text": text[len(shown) :]})
-                shown = text
-        elif isinstance(part, Report):
-            yield f"event: report\ndata: {part.to_json(indent=None)}\n\n"
-            return
-        else:
-            _, reason, message = refusal_of(part)
-            parts.measures.refusals.labels(reason).inc()
-            yield _event("error", {"error": message, "reason": reason})
-            return
-
-
-def _event(name: str, data: dict[str, str]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
 def _identity(batcher: Batcher, caller: str, image: bytes, inputs: StudyInputs, sha256: str) -> Identity:

@@ -17,7 +17,7 @@ _URGENT_TIPS: Final = {"endotracheal tube": "main bronchus", "enteric tube": "ma
 
 @dataclass(frozen=True)
 class Context:
-    """Facts about a patient beside the image.
+    """Age and indication of a patient.
 
     Attributes:
         age: in years, or None.
