@@ -92,8 +92,8 @@ def test_reports_of_generate_are_matched_by_hash_with_model_boxes_and_warnings(t
 
 
 def test_texts_of_others_are_cleaned(tmp_path: Path) -> None:
-    """Escape codes would steer a terminal and are none of DICOM's text; half a surrogate pair is in no database."""
-    bad = "\x1b[31mClear.\nIMPRESSION:\u202e\ud800 x"
+    """Escape codes would steer a terminal and are none of DICOM's text."""
+    bad = "\x1b[31mClear.\nIMPRESSION:\u202e x"
     made = generated(SHA["a"], CLEAR) | {"warnings": [bad]}
     made["report"]["findings"][0]["text"] = made["model"]["id"] = bad
     one = loaded(tmp_path, [made]).drafts[1]
@@ -203,7 +203,8 @@ def test_two_drafts_of_one_image_are_refused_in_one_line(tmp_path: Path) -> None
         ([{"id": "a", "prediction": "x"}, {"id": "", "prediction": "y"}], "row 2: it names no image"),
         ([{"id": "a", "prediction": ["x"]}, {"id": "b", "prediction": "y"}], "row 1: no text in prediction"),
         ([{"id": "a", "prediction": "Clear. " * 300}], f"at most {MAX_SENTENCES} sentences"),
-        ([{"id": "a", "prediction": "x" * 5000}], "at most"),
+        ([{"id": "a", "prediction": "y" * 5000}], "at most"),
+        ([{"id": "a", "prediction": "Clear. \ud800"}], "half of a character"),
         ([{"schema": "llava-rad.report/1", "report": {"text": "x"}, "id": "a"}], "no report of 'llava-rad generate'"),
     ],
 )

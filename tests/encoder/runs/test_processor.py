@@ -46,7 +46,7 @@ def test_the_slowdown_is_measured() -> None:
     assert processor.bfloat16_slowdown() > 0
 
 
-def test_work_of_others_hardly_changes_the_slowdown() -> None:
+def test_work_of_others_does_not_hide_the_slowdown() -> None:
     """Threads of OpenMP wait for each other: beside a busy process, float32 seemed as slow as bfloat16."""
     threads = torch.get_num_threads()
     processor.bfloat16_slowdown.cache_clear()
@@ -55,7 +55,7 @@ def test_work_of_others_hardly_changes_the_slowdown() -> None:
     busy = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(os.cpu_count() or 1)]
     try:
         processor.bfloat16_slowdown.cache_clear()
-        assert 1 / 3 < processor.bfloat16_slowdown() / quiet < 3
+        assert processor.bfloat16_slowdown() > quiet / 3
     finally:
         for one in busy:
             one.kill()
