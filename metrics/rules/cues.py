@@ -106,7 +106,7 @@ DENIALS: Final = (
     r"\bnever\b",
     r"\b(?:free|clear|cleared|clearing) (?:of|from)\b",
     r"\b(?:absence|absent|lack|resolution|disappearance|removal|clearing) of\b",
-    r"\bneg(?:ative)? for\b",
+    r"\b(?:neg|negative) for\b",
     r"(?:^|[,;(] )(?:absent|nil|zero) (?=\w)",
     r"\brul(?:es|ed) out\b",
     r"\bexcludes\b",
@@ -133,7 +133,7 @@ DENIALS_AFTER: Final = (
 )
 # Directly after the mention, or after the last of several, as in a field of a form.
 FIELDS_DENIED: Final = (
-    r" ?[:=\u2013-] ?(?:there (?:is|are) )?(?:none|nil|no|n|0|false|absent|neg(?:ative)?|resolved|cleared|removed|"
+    r" ?[:=\u2013-] ?(?:there (?:is|are) )?(?:none|nil|no|n|0|false|absent|neg|negative|resolved|cleared|removed|"
     r"unlikely|not \w+|no (?:\w+ )?(?:evidence|signs?|findings?|abnormalit\w+))"
     rf"(?: (?:(?:is|are|was|were) )?{_SEEN})?\s*(?:[,;)(\u2013-]|$)",
 )
