@@ -1,4 +1,4 @@
-"""Whether reports were written with an earlier image of the patient, as their tables tell it."""
+"""Read from tables whether reports were written with an earlier image of the patient."""
 
 from __future__ import annotations
 
